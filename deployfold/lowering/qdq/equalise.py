@@ -72,7 +72,8 @@ def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
         ExportError: ONNX Runtime cannot run the model.
     """
     groups = find_coupled(model, {layer.name for layer in layers})
-    channels = _measure(model, groups, feeds)
+    names = dict.fromkeys(name for group in groups for name in (*group.tensors, *group.clips))
+    channels = measure(model, list(names), feeds)
     # Choose all factors before changing any weight, because a layer may stand between two groups.
     chosen = [(group, _best_factors(group, channels)) for group in groups]
     scaled = [(group, factors) for group, factors in chosen if (factors != 1.0).any()]
@@ -99,21 +100,34 @@ def _mark(group: Coupled) -> None:
         waiting.extend(user for user in users if user not in group.readers)
 
 
-def _measure(
-    model: ir.Model, groups: Sequence[Coupled], feeds: Sequence[Mapping[str, Array]]
+def measure(
+    model: ir.Model,
+    names: Sequence[str],
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    tokens: bool = False,
 ) -> dict[str, Channels]:
-    names = dict.fromkeys(name for group in groups for name in (*group.tensors, *group.clips))
-    tops: dict[str, list[Array]] = {name: [] for name in names}
-    powers: dict[str, list[Array]] = {name: [] for name in names}
-    for name, value in observe(model, list(names), feeds):
-        rows = torch.from_numpy(value).transpose(0, 1).flatten(1)
-        tops[name].append(rows.abs().amax(1).numpy())
-        powers[name].append(rows.square().mean(1).numpy())
+    """The statistics of the tensors ``names``, whose channels are the second axis.
+
+    Args:
+        tokens: the channels are the last of three or more axes; other tensors are left out.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the model.
+    """
+    tops: dict[str, list[Array]] = {}
+    powers: dict[str, list[Array]] = {}
+    for name, value in observe(model, names, feeds):
+        if tokens and value.ndim < 3:
+            continue
+        rows = torch.from_numpy(value).movedim(-1 if tokens else 1, 0).flatten(1)
+        tops.setdefault(name, []).append(rows.abs().amax(1).numpy())
+        powers.setdefault(name, []).append(rows.square().mean(1).numpy())
     return {
         name: Channels(
             np.max(tops[name], 0).astype(np.float64), np.mean(powers[name], 0).astype(np.float64)
         )
-        for name in names
+        for name in tops
     }
 
 

@@ -17,11 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from deployfold.exporting.session import Array
-from deployfold.lowering.activations import observe
 from deployfold.lowering.graph import operand
 from deployfold.util.onnx_values import initializer
 
-from .equalise import EQUALISED_KEY, Channels, Reader, best_factors
+from .equalise import EQUALISED_KEY, Channels, Reader, best_factors, measure
 from .layers import Layer, numbers, replace_numbers
 
 _WORTH = 0.8
@@ -42,7 +41,7 @@ def smooth(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str
         ExportError: ONNX Runtime cannot run the model.
     """
     groups = dict(_groups(model, layers))
-    found = _measure(model, [str(value.name) for value in groups], feeds)
+    found = measure(model, [str(value.name) for value in groups], feeds, tokens=True)
     done = 0
     for value, nodes in groups.items():
         channels = found.get(str(value.name))
@@ -77,20 +76,6 @@ def _groups(model: ir.Model, layers: Sequence[Layer]) -> Iterator[tuple[ir.Value
         alone = all(len(operand(node, 1).uses()) == 1 for node in nodes)
         if own and alone and value.name not in skips:
             yield value, nodes
-
-
-def _measure(
-    model: ir.Model, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]
-) -> dict[str, Channels]:
-    """The statistics of the tensors with tokens: those with at least three axes."""
-    tops: dict[str, list[Array]] = {}
-    powers: dict[str, list[Array]] = {}
-    for name, value in observe(model, names, feeds):
-        if value.ndim >= 3:
-            rows = value.reshape(-1, value.shape[-1]).astype(np.float64)
-            tops.setdefault(name, []).append(np.abs(rows).max(0))
-            powers.setdefault(name, []).append(np.square(rows).mean(0))
-    return {name: Channels(np.max(tops[name], 0), np.mean(powers[name], 0)) for name in tops}
 
 
 def _reader(node: ir.Node, channels: Channels) -> Reader:
