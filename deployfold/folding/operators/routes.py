@@ -156,22 +156,28 @@ class Moved:
 
     def down(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
         flat = numbers.expand(self.source.shape).flatten()
-        moved = compact(flat[(self.origin - 1).clamp(min=0)].masked_fill(self.origin <= 0, padding))
+        places = (self.origin - 1).flatten()
+        moved = flat.index_select(0, places.clamp(min=0)).masked_fill(places < 0, padding)
+        moved = compact(moved.view(self.result.shape))
         shifted = self.pads and not math.isnan(padding)
         if shifted and sum(size > 1 for size in moved.shape) > 1:
             raise NotSeparable(_PADDED)
         return moved
 
     def up(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
-        wanted = numbers.expand(self.result.shape)
-        inside = self.origin > 0
-        outside = wanted[~inside]
-        if not math.isnan(padding) and bool(((outside != padding) & ~outside.isnan()).any()):
-            raise NotSeparable(_PADDED)
+        wanted, places = numbers.expand(self.result.shape).flatten(), self.origin.flatten() - 1
+        if self.pads:
+            inside = places >= 0
+            outside = wanted[~inside]
+            if not math.isnan(padding) and bool(((outside != padding) & ~outside.isnan()).any()):
+                raise NotSeparable(_PADDED)
+            wanted, places = wanted[inside], places[inside]
+        if bool(numbers.isnan().any()):
+            known = ~wanted.isnan()
+            wanted, places = wanted[known], places[known]
         flat = wanted.new_full((torch.Size(self.source.shape).numel(),), torch.nan)
-        known = inside & ~wanted.isnan()
-        flat[self.origin[known] - 1] = wanted[known]
-        if differ(flat[self.origin[known] - 1], wanted[known]):
+        flat.scatter_(0, places, wanted)  # many times as fast as assignment by index
+        if differ(flat.index_select(0, places), wanted):
             raise NotSeparable(f"{self.op.name} copies one element to several channels")
         return compact(flat.view(self.source.shape))
 

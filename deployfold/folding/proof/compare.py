@@ -195,14 +195,25 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> Difference:
             continue
         wide = torch.complex128 if before.is_complex() else torch.float64
         before, after = before.to(wide), after.to(wide)
-        same = (before == after) | (before.isnan() & after.isnan())
-        difference = torch.where(same, 0.0, (before - after).abs()).max().item()
-        difference = difference if difference == difference else float("inf")
-        finite = before[before.isfinite()].abs()
-        size = finite.max().item() if finite.numel() else 0.0
+        difference, size = _largest(before - after), _largest(before)
+        if not math.isfinite(difference):  # equal infinities and NaNs do not differ
+            same = (before == after) | (before.isnan() & after.isnan())
+            difference = _largest(torch.where(same, 0.0, (before - after).abs()))
+            difference = float("inf") if math.isnan(difference) else difference
+            size = _largest(before[before.isfinite()])
         absolute = max(absolute, difference)
         relative = max(relative, difference / size if size else difference)
     return Difference(absolute, relative)
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest magnitude; 0 without numbers, and NaN if one is."""
+    if not tensor.numel():
+        return 0.0
+    if tensor.is_complex():
+        return tensor.abs().max().item()
+    low, high = tensor.aminmax()
+    return max(-low.item(), high.item())
 
 
 def insensitive(outputs: Sequence[list[Tensor]]) -> bool:
