@@ -33,8 +33,8 @@ from deployfold.loading.inputs import forward_of
 from deployfold.loading.quantised_training import in_training
 from deployfold.loading.transformers_zoo import picture_shape
 from deployfold.runtimes.eager import EagerRunner
-from deployfold.runtimes.protocol import Array
 from deployfold.scoring import ScoredData, Scoring, find_metrics
+from deployfold.util.arrays import Array
 
 from .image_input import with_image_input
 from .journal import Journal

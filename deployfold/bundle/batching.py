@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from deployfold.errors import one_line
-from deployfold.finish.reference import Array, read_reference
+from deployfold.finish.reference import read_reference
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import sqnr_db
 from deployfold.util.onnx_files import cpu_session, dims_of, graph_inputs, read_graph
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from deployfold.errors import DeployfoldError, UsageError, first_line
+from deployfold.util.arrays import Array
 
-from .samples import Array, Sample, SampleForm, SampleSource, text_shape
+from .samples import Sample, SampleForm, SampleSource, text_shape
 
 _T = TypeVar("_T")
 

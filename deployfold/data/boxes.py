@@ -9,15 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from deployfold.errors import UsageError, first_few
+from deployfold.util.arrays import Array
 
 from .preprocess.steps import Preprocess
-
-Array = NDArray[Any]
 
 _VISIBLE = 0.5
 """A box with a smaller share of its area inside the model's input is ignored, like a crowd."""

@@ -7,14 +7,12 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-from numpy.typing import NDArray
 
 from deployfold.config.inputs import InputSpec
 from deployfold.config.real_data import RANDOM, CalibrationSpec
 from deployfold.errors import UsageError
 from deployfold.loading.inputs import make_inputs
+from deployfold.util.arrays import Array
 
 from .draw import batches_of, held_back_feeds
 from .labels import Label, label_digest
@@ -51,9 +49,9 @@ class CalibrationData:
         digest: hex SHA-256 over the chosen samples, the split and the labels.
     """
 
-    calibration: tuple[Mapping[str, NDArray[Any]], ...]
+    calibration: tuple[Mapping[str, Array], ...]
     pictures: tuple[int, ...]
-    held_back: tuple[Mapping[str, NDArray[Any]], ...]
+    held_back: tuple[Mapping[str, Array], ...]
     judged_from: int
     labels: tuple[Label, ...] | None
     origin: str
@@ -65,7 +63,7 @@ class CalibrationData:
     @property
     def judged(
         self,
-    ) -> tuple[tuple[Mapping[str, NDArray[Any]], ...], tuple[Label, ...] | None, str]:
+    ) -> tuple[tuple[Mapping[str, Array], ...], tuple[Label, ...] | None, str]:
         """The feeds that only judge, else all held-back ones; their labels, and their name."""
         alone = self.judged_from < len(self.held_back)
         start = self.judged_from if alone else 0

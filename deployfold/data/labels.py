@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deployfold.errors import UsageError, first_few
+from deployfold.util.arrays import Array
 
 from .arrays import SUFFIXES, open_arrays
 from .boxes import Boxes, coco_labels, is_coco
 from .masks import mask_labels
-from .samples import Array, SampleSource, sample_digest
+from .samples import SampleSource, sample_digest
 
 Label: TypeAlias = int | Array | Boxes
 """The truth of one sample: a class, a mask of classes (height, width), or boxes."""

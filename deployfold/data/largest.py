@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deployfold.config.inputs import InputSpec
+from deployfold.util.arrays import Array
 
 
-def largest_feeds(
-    inputs: InputSpec, feed: Mapping[str, NDArray[Any]]
-) -> tuple[dict[str, NDArray[Any]], ...]:
+def largest_feeds(inputs: InputSpec, feed: Mapping[str, Array]) -> tuple[dict[str, Array], ...]:
     """One feed for each profile whose largest shapes exceed those of ``feed``.
 
     The values of ``feed`` repeat along the longer axes. The first axis keeps its size if all inputs
@@ -23,10 +20,10 @@ def largest_feeds(
         inputs: the shapes and profiles of the model's inputs.
         feed: one input array for each name.
     """
-    found: dict[tuple[tuple[int, ...], ...], dict[str, NDArray[Any]]] = {}
+    found: dict[tuple[tuple[int, ...], ...], dict[str, Array]] = {}
     for profile in inputs.profiles:
         batched = len({(one.min[:1], one.max[:1]) for one in profile if one.max}) == 1
-        wide: dict[str, NDArray[Any]] = {}
+        wide: dict[str, Array] = {}
         for name, one in zip(inputs.names, profile, strict=True):
             array = feed[name]
             extra = [max(0, most - size) for size, most in zip(array.shape, one.max, strict=True)]

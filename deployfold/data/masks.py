@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from deployfold.errors import UsageError, first_few
+from deployfold.util.arrays import Array
 
 from .preprocess.steps import Preprocess
 
@@ -19,9 +18,7 @@ _OUTSIDE = 255
 """The class of pixels that do not count: around a padded image, and where a mask has 255."""
 
 
-def mask_labels(
-    masks: Path, *, files: Sequence[str], preprocess: Preprocess
-) -> tuple[NDArray[Any], ...]:
+def mask_labels(masks: Path, *, files: Sequence[str], preprocess: Preprocess) -> tuple[Array, ...]:
     """The mask of every image, resized to the nearest pixel and cropped as the image is.
 
     Args:
@@ -50,7 +47,7 @@ def mask_labels(
     return tuple(_mask(path, steps) for path in paths)
 
 
-def _mask(path: Path, steps: Preprocess) -> NDArray[Any]:
+def _mask(path: Path, steps: Preprocess) -> Array:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             image.load()

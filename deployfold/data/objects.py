@@ -13,9 +13,10 @@ import torch
 from deployfold.errors import LoadError, UsageError, one_line
 from deployfold.loading.formats import detect, pickled
 from deployfold.loading.importing import import_function, working_directory_importable
+from deployfold.util.arrays import Array
 
 from .arrays import array_source, by_input
-from .samples import Array, Sample, SampleForm, SampleSource, text_shape
+from .samples import Sample, SampleForm, SampleSource, text_shape
 
 _T = TypeVar("_T")
 _TENSORS = "Save a tensor with the samples along its first axis, or a list or dict of such tensors."

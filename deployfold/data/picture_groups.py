@@ -19,8 +19,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from deployfold.util.arrays import Array
+
 from .draw import Drawn
-from .samples import Array, Sample
+from .samples import Sample
 
 _NEAR = 5
 """Bits of 64 in which the hashes of near-duplicates may differ."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from deployfold.config.inputs import InputSpec
 from deployfold.config.real_data import RANDOM, CalibrationSpec
 from deployfold.errors import UsageError
+from deployfold.util.arrays import Array
 
 from .draw import Drawn, batches_of, draw
 from .labels import Label, load_labels
@@ -55,7 +54,7 @@ class RealInputs:
         notes: sentences on the decisions made and the samples skipped.
     """
 
-    feeds: tuple[Mapping[str, NDArray[Any]], ...]
+    feeds: tuple[Mapping[str, Array], ...]
     labels: tuple[Label, ...] | None
     origin: str
     notes: tuple[str, ...]
@@ -65,7 +64,7 @@ class RealInputs:
         return tuple(tensors_of(feed, inputs) for feed in self.feeds)
 
 
-def tensors_of(feed: Mapping[str, NDArray[Any]], inputs: InputSpec) -> tuple[torch.Tensor, ...]:
+def tensors_of(feed: Mapping[str, Array], inputs: InputSpec) -> tuple[torch.Tensor, ...]:
     """One feed as tensors, in the order and dtypes of ``inputs``."""
     return tuple(
         torch.from_numpy(feed[name]).to(getattr(torch, tensor.dtype))

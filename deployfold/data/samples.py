@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
+from deployfold.util.arrays import Array
 
 if TYPE_CHECKING:
     from .labels import Label
     from .preprocess.steps import Preprocess
 
-Array = NDArray[Any]
 Sample = Mapping[str, Array]
 """The inputs of one sample by name, in the shapes and dtypes of a :class:`SampleForm`."""
 

@@ -11,8 +11,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from deployfold.errors import ExportError, first_line
-from deployfold.runtimes.protocol import Array
 from deployfold.runtimes.tensors import to_array
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import max_abs_diff
 from deployfold.util.quiet import quiet
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from deployfold.errors import ExportError, first_line
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_files import float_name
-
-Array = NDArray[Any]
 
 
 def open_session(model: Path | bytes, *, optimize: bool = True) -> ort.InferenceSession:

@@ -18,10 +18,11 @@ import onnxruntime as ort
 from onnx_ir.passes import common
 
 from deployfold.runtimes.tail_name import PASSED
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_values import LAYERS, values_read, with_inner
 
 from .onnx_graph import module_of
-from .session import Array, run_session
+from .session import run_session
 
 
 @dataclass(frozen=True, eq=False)

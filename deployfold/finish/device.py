@@ -33,13 +33,14 @@ from deployfold.targets.catalogue import AUTO
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
 from deployfold.targets.machine import Machine, detect
+from deployfold.util.arrays import Array
 from deployfold.util.files import write_text
 from deployfold.util.locks import claimed
 
 from .completed_report import STOPPED, completed
 from .jobs import Job, plan_jobs
 from .kit import Kit, read_kit
-from .reference import Array, read_reference
+from .reference import read_reference
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from deployfold.config.engine import EngineOptions
 from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError, one_line
+from deployfold.util.arrays import Array
 from deployfold.util.files import sha256, write_text
 from deployfold.util.onnx_files import onnx_files
 from deployfold.util.versioned_json import parse_versioned
 
-from .reference import REFERENCE_NPZ, Array, read_reference
+from .reference import REFERENCE_NPZ, read_reference
 
 SCHEMA = 1
 FINISH_JSON = "finish.json"

@@ -9,15 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deployfold.util.arrays import Array
 from deployfold.util.files import atomic_path
 
 REFERENCE_NPZ = "reference.npz"
-Array = NDArray[Any]
 
 
 def write_reference(path: Path, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:

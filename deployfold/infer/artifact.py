@@ -17,8 +17,9 @@ from deployfold.infer.outputs import RunInput, RunRecord, describe
 from deployfold.reporting.row import CudaGraph
 from deployfold.runtimes import EAGER, runtime_of
 from deployfold.runtimes.failures import NoDevice
-from deployfold.runtimes.protocol import Array, FileRunner, Inputs
+from deployfold.runtimes.protocol import FileRunner, Inputs
 from deployfold.runtimes.settings import RunSettings
+from deployfold.util.arrays import Array
 
 
 def run_artifact(

@@ -6,15 +6,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
 from deployfold.data.arrays import SUFFIXES, open_arrays
 from deployfold.errors import UsageError
 from deployfold.runtimes.tensorrt_file import numpy_dtype
+from deployfold.util.arrays import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +21,7 @@ class Given:
     """One requested input: its shape and dtype, and for a file its values and its path."""
 
     spec: TensorSpec
-    values: NDArray[Any] | None = None
+    values: Array | None = None
     origin: str = ""
 
 
@@ -55,7 +54,7 @@ def values_for(inputs: InputSpec, given: Sequence[Given]) -> list[Given | None]:
     return [by_name.get(name) or next(unnamed, None) for name in inputs.names]
 
 
-def random_array(tensor: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
+def random_array(tensor: TensorSpec, rng: np.random.Generator) -> Array:
     """Random values like those of :func:`deployfold.loading.make_inputs`, but without torch."""
     dtype = numpy_dtype(tensor.dtype)
     if dtype.kind in "iub":
@@ -85,7 +84,7 @@ def _parse(text: str) -> Iterator[Given]:
         yield _given(array, key, path)
 
 
-def _given(array: NDArray[Any], name: str | None, path: Path) -> Given:
+def _given(array: Array, name: str | None, path: Path) -> Given:
     dtype = str(array.dtype.newbyteorder("="))
     if dtype not in DTYPES:
         raise UsageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from deployfold.data.arrays import SUFFIXES
 from deployfold.errors import UsageError
 from deployfold.reporting.fields import Count, Frozen, Number
 from deployfold.reporting.row import CudaGraph
+from deployfold.util.arrays import Array
 from deployfold.util.files import atomic_path
 from deployfold.util.numerics import top_classes
 
@@ -66,7 +66,7 @@ class RunRecord(Frozen):
     outputs: tuple[Output, ...]
 
 
-def describe(name: str, array: NDArray[Any], *, alone: bool) -> Output:
+def describe(name: str, array: Array, *, alone: bool) -> Output:
     """Describe an output; ``alone`` is true for the only output of the model."""
     shape, dtype = tuple(array.shape), str(array.dtype)
     if array.dtype.kind not in "biuf":
@@ -86,7 +86,7 @@ def describe(name: str, array: NDArray[Any], *, alone: bool) -> Output:
     )
 
 
-def save_outputs(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def save_outputs(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write outputs to an ``.npz`` by name, or a single one to an ``.npy``.
 
     Raises:

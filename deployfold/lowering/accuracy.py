@@ -14,10 +14,11 @@ import onnxruntime as ort
 
 from deployfold.config.task_metrics import MetricLimit
 from deployfold.data.labels import Label
-from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.split import run_tail
 from deployfold.runtimes.tail_name import tail_name
 from deployfold.scoring import Scoring, labelled
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import max_abs_diff, sqnr_db
 
 from .estimates import divergence_of, likely_agreement, likely_sqnr_db

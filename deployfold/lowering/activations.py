@@ -14,8 +14,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from deployfold.errors import ExportError
-from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES, scratch_file
+from deployfold.util.arrays import Array
 from deployfold.util.memory import available_bytes
 from deployfold.util.onnx_files import data_path
 

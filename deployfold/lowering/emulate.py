@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 from .graph import cast, is_tensor, lazy
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import sqnr_db
 
 _ROTATIONS = 64

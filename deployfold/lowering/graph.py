@@ -13,8 +13,8 @@ from deployfold.config.precision import Precision
 from deployfold.errors import ExportError, first_line
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
-from deployfold.exporting.session import Array
 from deployfold.exporting.storage import write_model
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_files import onnx_bytes
 from deployfold.util.quiet import quiet
 

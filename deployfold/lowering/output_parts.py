@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 from deployfold.util.quiet import quiet
 
 _MOST = 16

@@ -10,10 +10,10 @@ from typing import TypeAlias
 from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
 from deployfold.data.labels import Label
-from deployfold.exporting.session import Array
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
 from deployfold.reporting.row import Speedup
 from deployfold.scoring import ScoredData
+from deployfold.util.arrays import Array
 
 Feed: TypeAlias = Mapping[str, Array]
 """The arrays of one inference by input name."""

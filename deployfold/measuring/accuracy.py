@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
 from deployfold.reporting.row import Accuracy, OutputAccuracy
-from deployfold.runtimes.protocol import Array
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import RunningDifference, least, top_classes
 
 TOP = 5

@@ -11,8 +11,9 @@ from deployfold.events import Emit, StageProgress, ignore
 from deployfold.reporting.row import Accuracy
 from deployfold.runtimes.failures import summary
 from deployfold.runtimes.inputs import batch_of
-from deployfold.runtimes.protocol import Array, Inputs, Runner
+from deployfold.runtimes.protocol import Inputs, Runner
 from deployfold.scoring import Scores, Scoring
+from deployfold.util.arrays import Array
 
 from .accuracy import Comparison
 from .shared_runners import shared

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.reporting.row import Latency
-from deployfold.runtimes.protocol import Array
+from deployfold.util.arrays import Array
 
 from .stability import Evidence, doubts
 from .stats import Interval, percentiles

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from deployfold.runtimes.protocol import Array, Inputs, Runner, Step
+from deployfold.runtimes.protocol import Inputs, Runner, Step
+from deployfold.util.arrays import Array
 
 
 class SharedRunner:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.runtimes.failures import summary
-from deployfold.runtimes.protocol import Array, Inputs, Runner, Step
+from deployfold.runtimes.protocol import Inputs, Runner, Step
 from deployfold.runtimes.times import DeviceTimes, median_times
+from deployfold.util.arrays import Array
 
 from .machine_load import preemptions
 

@@ -25,8 +25,9 @@ from .torch_runner import TorchFileRunner
 
 if TYPE_CHECKING:
     from deployfold.config.inputs import InputSpec
+    from deployfold.util.arrays import Array
 
-    from .protocol import Array, Inputs, Step
+    from .protocol import Inputs, Step
 
 METADATA_KEY = "deployfold.inputs"
 """The metadata property with the inputs, in the form of :func:`inputs_to_json`."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
+from deployfold.util.arrays import Array
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
@@ -68,7 +69,7 @@ class Buffer:
     """
 
     host: int
-    array: NDArray[Any]
+    array: Array
     device: int
     size: int
 

@@ -15,7 +15,9 @@ from deployfold.errors import MeasureError, UsageError, unknown_input
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .protocol import Array, Inputs
+    from deployfold.util.arrays import Array
+
+    from .protocol import Inputs
 
 
 @dataclass(frozen=True)

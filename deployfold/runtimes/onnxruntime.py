@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deployfold.config.inputs import InputSpec
+    from deployfold.util.arrays import Array
 
-    from .protocol import Array, Inputs, Step
+    from .protocol import Inputs, Step
 
 
 class OnnxRuntimeRunner:

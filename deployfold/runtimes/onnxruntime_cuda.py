@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from deployfold.util.arrays import Array
+
 from .cuda import Buffer, Cuda
-from .protocol import Array
 from .times import DeviceTimes, Timeline
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from numpy.typing import NDArray
+from deployfold.util.arrays import Array
 
 from .times import DeviceTimes
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from .settings import RunSettings
 
-Array: TypeAlias = NDArray[Any]
-Inputs: TypeAlias = Sequence["NDArray[Any] | Tensor"]
+Inputs: TypeAlias = Sequence["Array | Tensor"]
 
 Step = Callable[[], "DeviceTimes | None"]
 """Runs one inference on prepared inputs. The result ``None`` means: use the host's clock."""

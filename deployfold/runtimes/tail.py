@@ -25,8 +25,9 @@ from .tail_name import PASSED, tail_name
 
 if TYPE_CHECKING:
     from deployfold.config.inputs import InputSpec
+    from deployfold.util.arrays import Array
 
-    from .protocol import Array, Inputs, Step
+    from .protocol import Inputs, Step
 
 
 def with_tail(runner: Any, path: Path) -> Any:

@@ -25,8 +25,9 @@ from .tensorrt_load import runnable_sidecar
 
 if TYPE_CHECKING:
     from deployfold.config.inputs import InputSpec
+    from deployfold.util.arrays import Array
 
-    from .protocol import Array, Inputs, Step
+    from .protocol import Inputs, Step
 
 
 class TensorRTRunner:

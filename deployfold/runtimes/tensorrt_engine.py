@@ -16,11 +16,11 @@ import numpy as np
 from deployfold.compiling.tensorrt.network import DTYPES
 from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import CudaGraph, select_profile
+from deployfold.util.arrays import Array
 
 from .cuda import Buffer, Cuda
 from .failures import as_measure_error
 from .layer_times import Profile
-from .protocol import Array
 from .settings import RunSettings
 from .tensorrt_file import numpy_dtype, plain
 from .tensorrt_load import LoadedEngine, load_engine

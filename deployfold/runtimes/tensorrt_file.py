@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deployfold.compiling.sidecar import Here, Sidecar, read_sidecar
 from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import collecting_logger
 from deployfold.targets.libraries import import_library, lean_runtime_hint
+from deployfold.util.arrays import Array
 
 from .failures import as_measure_error, check_there
 
@@ -106,7 +106,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
             raise TypeError(name) from None
 
 
-def plain(array: NDArray[Any]) -> NDArray[Any]:
+def plain(array: Array) -> Array:
     """A copy in a dtype of NumPy itself; bfloat16, float8 and the like become float32."""
     return array.astype(array.dtype if array.dtype.isbuiltin == 1 else np.float32)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .protocol import Array, Inputs
+from deployfold.util.arrays import Array
+
+from .protocol import Inputs
 
 
 def to_tensors(inputs: Inputs) -> tuple[torch.Tensor, ...]:

@@ -14,8 +14,9 @@ from .settings import RunSettings
 
 if TYPE_CHECKING:
     from deployfold.config.inputs import InputSpec
+    from deployfold.util.arrays import Array
 
-    from .protocol import Array, Inputs, Step
+    from .protocol import Inputs, Step
 
 
 class TorchRunner:

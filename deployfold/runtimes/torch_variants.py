@@ -16,7 +16,9 @@ from .eager import EagerRunner
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from .protocol import Array, Inputs, Step
+    from deployfold.util.arrays import Array
+
+    from .protocol import Inputs, Step
 
 
 class HalfRunner(EagerRunner):

@@ -14,9 +14,10 @@ import numpy as np
 
 from deployfold.data.boxes import Boxes
 from deployfold.errors import UsageError
+from deployfold.util.arrays import Array
 
 from .detections import FORMS, Detections, read_detections
-from .metric import Array, TaskMetric
+from .metric import TaskMetric
 
 
 class _BoxAp:

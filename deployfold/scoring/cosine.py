@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from deployfold.errors import UsageError
+from deployfold.util.arrays import Array
 
-from .metric import Array, TaskMetric
+from .metric import TaskMetric
 
 
 class _Cosine:

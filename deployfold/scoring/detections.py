@@ -15,12 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from deployfold.util.arrays import Array
 
 FORMS = (
     "One output (samples, boxes, 6) with x1, y1, x2, y2, score, class; or three, boxes (…, 4), "

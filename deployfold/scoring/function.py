@@ -10,8 +10,9 @@ from typing import Any
 
 from deployfold.errors import UsageError, one_line
 from deployfold.loading.importing import import_function, working_directory_importable
+from deployfold.util.arrays import Array
 
-from .metric import Array, TaskMetric
+from .metric import TaskMetric
 
 _HINT = (
     "function(outputs, labels) gets two lists with one item for each inference: the outputs as a "

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from deployfold.errors import UsageError
+from deployfold.util.arrays import Array
 
-from .metric import Array, TaskMetric
+from .metric import TaskMetric
 
 IGNORED = 255
 

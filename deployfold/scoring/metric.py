@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from numpy.typing import NDArray
+from deployfold.util.arrays import Array
 
-Array: TypeAlias = NDArray[Any]
 Kind: TypeAlias = Literal["classes", "masks", "boxes"]
 
 

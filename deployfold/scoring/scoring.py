@@ -10,8 +10,9 @@ from deployfold.config.task_metrics import MetricLimit
 from deployfold.data.boxes import Boxes
 from deployfold.data.labels import Label
 from deployfold.errors import UsageError
+from deployfold.util.arrays import Array
 
-from .metric import Array, Tally, TaskMetric
+from .metric import Tally, TaskMetric
 
 _Feed = TypeVar("_Feed")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deployfold.util.arrays import Array
 
 Arrays = NDArray[np.generic] | Sequence[NDArray[np.generic]]
 Values = NDArray[np.float64]
@@ -148,7 +149,7 @@ def max_abs_diff(reference: Arrays, test: Arrays) -> float:
     return largest
 
 
-def top_classes(values: NDArray[Any], count: int) -> NDArray[np.int64]:
+def top_classes(values: Array, count: int) -> NDArray[np.int64]:
     """The indices of the ``count`` greatest values of each row, the greatest first.
 
     NaN sorts last. Among equal values, the lower index comes first, as in argmax.

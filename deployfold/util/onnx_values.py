@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from deployfold.util.arrays import Array
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """The operators with a weight that folding and lowering change."""

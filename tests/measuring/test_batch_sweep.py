@@ -12,7 +12,8 @@ from deployfold.errors import MeasureError, UsageError
 from deployfold.measuring.batch_sweep import sweep_batches
 from deployfold.reporting.row import BatchPoint, saturation
 from deployfold.runtimes.eager import EagerRunner
-from deployfold.runtimes.protocol import Array, Inputs, Step
+from deployfold.runtimes.protocol import Inputs, Step
+from deployfold.util.arrays import Array
 
 
 class Batched(Scripted):

@@ -12,7 +12,8 @@ import pytest
 
 from deployfold.measuring.latency import measure
 from deployfold.reporting.row import Speedup
-from deployfold.runtimes.protocol import Array, Inputs, Step
+from deployfold.runtimes.protocol import Inputs, Step
+from deployfold.util.arrays import Array
 
 UNITS = 400
 MATRIX = np.full((24, 24), 0.5)

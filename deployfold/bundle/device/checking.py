@@ -7,19 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
 from deployfold.finish import reference
 from deployfold.measuring.stats import median_interval, percentiles
 from deployfold.reporting.intervals import MIN_FOR_INTERVAL
 from deployfold.runtimes.protocol import Step
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import RunningDifference
 
-Array = NDArray[Any]
 MARGIN_DB, ENOUGH_DB, LOWERED_DB = 6.0, 40.0, 20.0
 CALLS = 10
 WARM_UP_SECONDS = 1.0

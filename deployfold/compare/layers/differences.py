@@ -8,7 +8,7 @@ import numpy as np
 
 from deployfold.compare.layers.result import LayerDifference, Limits
 from deployfold.events import Emit, StageProgress, ignore
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import RunningDifference
 
 from .pairing import Pair

@@ -12,11 +12,11 @@ from torch import nn
 
 from deployfold.errors import MeasureError, UsageError, first_line
 from deployfold.exporting.outputs import flatten_outputs, is_torchscript
-from deployfold.exporting.session import Array
 from deployfold.folding.graph.graph import Call, Graph, Op, Value
 from deployfold.folding.graph.trace import trace
 from deployfold.folding.modules import copy_modules, named_tensors
 from deployfold.runtimes.tensors import to_array
+from deployfold.util.arrays import Array
 from deployfold.util.seeded import Seeded
 
 from .folding import find_folds

@@ -14,13 +14,13 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from deployfold.errors import MeasureError, UsageError, first_line
 from deployfold.exporting.onnx_graph import module_of
-from deployfold.exporting.session import Array
 from deployfold.exporting.storage import write_model
 from deployfold.lowering.activations import iterate_activations
 from deployfold.lowering.emulate import emulate
 from deployfold.lowering.graph import PRECISION_KEY
 from deployfold.lowering.qdq.equalise import EQUALISED_KEY
 from deployfold.lowering.qdq.recentre import SHIFT_KEY
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_values import LAYERS
 
 from .side import Folds, LayerOutput, Side, model_output

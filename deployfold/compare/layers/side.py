@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 OUTPUT = "output"
 """The kind of an output of the whole model."""

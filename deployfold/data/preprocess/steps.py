@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from deployfold.config.real_data import PREPROCESS_JSON
 from deployfold.data.samples import Unreadable
 from deployfold.errors import UsageError
+from deployfold.util.arrays import Array
 from deployfold.util.files import write_text
 
 from .recipes import Fit
@@ -57,7 +57,7 @@ class Preprocess:
         """Pillow's mode for the images that :meth:`apply` takes."""
         return "L" if self.channels == "grey" else "RGB"
 
-    def apply(self, image: Image.Image) -> NDArray[Any]:
+    def apply(self, image: Image.Image) -> Array:
         """The array of one image, without a batch axis.
 
         The values equal those of torchvision's and timm's evaluation transforms.
@@ -73,7 +73,7 @@ class Preprocess:
             )
         method = Image.Resampling[self.interpolation.upper()]
         image = self._centre(image.resize((size[1], size[0]), method))
-        values: NDArray[Any] = np.asarray(image).reshape(*self.crop, -1)
+        values: Array = np.asarray(image).reshape(*self.crop, -1)
         if self.channels == "bgr":
             values = values[:, :, ::-1]
         if self.dtype != "uint8":

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from deployfold.util.onnx_values import Array, constant, initializer
+from deployfold.util.arrays import Array
+from deployfold.util.onnx_values import constant, initializer
 
 PRODUCER = "into the producer"
 CONSUMERS = "into the consumers"

@@ -16,7 +16,8 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from deployfold.util.onnx_values import Array, constant
+from deployfold.util.arrays import Array
+from deployfold.util.onnx_values import constant
 
 from .change import PRODUCER, Change, LayerChange
 

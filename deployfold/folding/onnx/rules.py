@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from deployfold.util.onnx_values import LAYERS, Array, constant
+from deployfold.util.arrays import Array
+from deployfold.util.onnx_values import LAYERS, constant
 
 from .change import CONSUMERS, PRODUCER, Change, LayerChange, label
 

@@ -11,7 +11,7 @@ import torch
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 
 from deployfold.config.precision import Precision
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 
 @dataclass(frozen=True)

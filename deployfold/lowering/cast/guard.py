@@ -20,7 +20,6 @@ import onnx_ir as ir
 
 from deployfold.config.task_metrics import MetricLimit
 from deployfold.errors import AccuracyError, ExportError
-from deployfold.exporting.session import Array
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measured, Measurer, noise_of
 from deployfold.lowering.activations import too_large
@@ -29,6 +28,7 @@ from deployfold.lowering.graph import complete_types
 from deployfold.lowering.progress import Progress
 from deployfold.lowering.request import Feed
 from deployfold.lowering.result import HeadRoom
+from deployfold.util.arrays import Array
 from deployfold.util.memory import release
 from deployfold.util.onnx_values import LAYERS
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from deployfold.exporting.session import Array
 from deployfold.lowering.activations import iterate_activations
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import sqnr_db
 
 from .formats import FP16

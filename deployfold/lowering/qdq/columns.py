@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 from .formats import Format
 from .layers import Layer

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 from .formats import Format
 from .layer_runs import LayerRunner

@@ -24,9 +24,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from deployfold.exporting.session import Array
 from deployfold.lowering.activations import observe
 from deployfold.lowering.graph import operand, weight_of
+from deployfold.util.arrays import Array
 
 from .coupled import Coupled, find_coupled
 from .layers import Layer, numbers, replace_numbers

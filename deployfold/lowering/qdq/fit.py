@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 from .formats import Format
 from .layers import Layer

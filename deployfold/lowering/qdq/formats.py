@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deployfold.config.precision import Precision
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from deployfold.config.precision import Precision
 from deployfold.errors import ExportError, first_few
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_values import constant, drop_unused, initializer
 
 from .formats import FORMATS

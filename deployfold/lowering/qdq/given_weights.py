@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from deployfold.exporting.session import Array
 from deployfold.lowering.graph import operand, weight_of
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_values import constant, drop_unused, initializer
 
 from .qdq_nodes import DEQUANTISE, dequantised, scales

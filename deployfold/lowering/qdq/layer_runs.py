@@ -9,8 +9,9 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from deployfold.exporting.session import Array, run_session
+from deployfold.exporting.session import run_session
 from deployfold.lowering.activations import scratch_session
+from deployfold.util.arrays import Array
 
 from .formats import Format
 from .layers import Layer, QuantisedLayer

@@ -26,8 +26,8 @@ import numpy as np
 import onnx_ir as ir
 
 from deployfold.errors import ExportError
-from deployfold.exporting.session import Array
 from deployfold.lowering.graph import operand, weight_of
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_values import LAYERS, drop_unused, initializer
 
 from .formats import Format

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from deployfold.exporting.session import Array, run_session
+from deployfold.exporting.session import run_session
 from deployfold.lowering.activations import scratch_session
+from deployfold.util.arrays import Array
 
 Batch = list[Array]
 """One tensor for every sample."""

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from deployfold.errors import ExportError
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_values import constant
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import torch
 
-from deployfold.exporting.session import Array
 from deployfold.lowering.progress import Progress, silent
+from deployfold.util.arrays import Array
 from deployfold.util.numerics import sqnr_db
 
 from .columns import columns_of, rows_of

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 from .formats import INT8, Format
 

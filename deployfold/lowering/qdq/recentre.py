@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from deployfold.exporting.session import Array
 from deployfold.lowering.activations import observe
 from deployfold.lowering.graph import operand
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_values import initializer
 
 from .coupled import clip_bound

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deployfold.exporting.session import Array
+from deployfold.util.arrays import Array
 
 from .columns import rows_of
 from .formats import Format

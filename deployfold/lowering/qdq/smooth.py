@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from deployfold.exporting.session import Array
 from deployfold.lowering.graph import operand
+from deployfold.util.arrays import Array
 from deployfold.util.onnx_values import initializer
 
 from .equalise import EQUALISED_KEY, Channels, Reader, best_factors, measure

@@ -6,14 +6,16 @@ Its record is what ``deployfold.runtimes`` in ``entry_points.txt`` names.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import MeasureError
 from deployfold.runtimes import RunSettings, Runtime
 from deployfold.runtimes.inputs import StatedInput, fill
-from deployfold.runtimes.protocol import Array, Inputs, Step
+from deployfold.runtimes.protocol import Inputs, Step
 
 
 class AffineRunner:
@@ -27,7 +29,7 @@ class AffineRunner:
     def __init__(self, path: Path, settings: RunSettings) -> None:
         self.settings = settings
         self._path = path
-        self._arrays: dict[str, Array] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
 
     def load(self) -> None:
         """Read the arrays."""
@@ -53,7 +55,7 @@ class AffineRunner:
 
         return step
 
-    def run(self, inputs: Inputs) -> tuple[Array, ...]:
+    def run(self, inputs: Inputs) -> tuple[NDArray[Any], ...]:
         """The product."""
         if not self._arrays:
             raise MeasureError(f"{self._path.name} is not loaded.")
