@@ -78,6 +78,7 @@ class Einsum(nn.Module):
         ("nchw,dc->ndhw", (4, 4), 1),  # a 1x1 convolution
         ("nchw,cd->ndhw", (4, 4), 1),
         ("nc...,dc->nd...", (4, 4), 1),
+        ("nchw,dcijklmpq->ndhw", (4, 4, *[1] * 7), 1),
         ("nchw,c->nchw", (4,), 1),  # a factor for each channel
         ("nchw,wc->nchw", (6, 4), 0),  # a factor for each channel and column: one shift is none
         ("nchw,wv->nchv", (6, 6), 0),  # a layer over columns, not channels

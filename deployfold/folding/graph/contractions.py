@@ -244,8 +244,10 @@ def _stored(value: Value) -> tuple[Value, list[int | None]]:
     while stored.producer is not None and stored.producer.name in _TURNS:
         views.append(stored.producer)
         stored = stored.producer.inputs[0]
-    # Axes of different strides show where each went.
-    strides = [101, 103, 107, 109, 113, 127, 131, 137][: len(stored.shape)]
+    # Axes of different strides show where each went. A new axis has a stride of 0 or 1, or the
+    # stride of an axis times its length, which is none of these unless the length is 1.
+    rank = len(stored.shape)
+    strides = tuple(range(rank + 1, 2 * rank + 1))
     view = torch.empty_strided(stored.shape, strides, device="meta")
     for op in reversed(views):
         view = op.rerun({op.inputs[0]: view})
