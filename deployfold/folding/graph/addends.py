@@ -39,10 +39,8 @@ def split_computed_bias(graph: Graph, op: Op) -> None:
     zero = number_of(bias) if bias.producer is not None else None
     if bias.name is not None or (zero is not None and not bool(zero.any())):
         return
-    position = graph.operators.pop(op)
+    position = graph.remove(op)
     product, whole = Value(op.output.shape, op.output.dtype, producer=op), op.output
-    for value in op.inputs:
-        value.drop_reader(op)
     op.arguments = {**op.arguments, "bias": None}
     op.inputs = [value for value in op.inputs if value is not bias]
     op.outputs = [product]

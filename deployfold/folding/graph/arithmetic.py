@@ -102,9 +102,6 @@ def _axis_tried(call: Call, source: Value) -> int:
 def merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
     """Replace a chain of operators, in the order they ran, by one ``channel_affine`` operator."""
     source = chain[0].variable[0]
-    for op in chain:
-        for value in op.inputs:
-            value.drop_reader(op)
     merged = affine_op(source, chain[-1].output, axis, chain[0].call)
     graph.replace(chain, merged)
     return merged

@@ -135,13 +135,11 @@ def write_as_layer(graph: Graph, op: Op) -> None:
         or _without_leading_ones(added.shape) != form.bias_shape
     ):
         bias = None
-    position = graph.operators.pop(op)
+    position = graph.remove(op)
     for value in op.inputs:
-        value.drop_reader(op)
         while value.constant and value is not added and value.producer and not value.consumers:
             turn = value.producer
             value = turn.inputs[0]
-            value.drop_reader(turn)
             graph.remove(turn)
     before = [sizes[one] for one in rest]
     value = _moved(graph, op, position, source, "permute", "dims",
@@ -172,9 +170,7 @@ def split_chain(graph: Graph, op: Op) -> None:
     factors: list[Value] = op["tensors" if "tensors" in op.arguments else "matrices"]
     right = factors[-1].constant
     inner, outer = (factors[:-1], factors[-1]) if right else (factors[1:], factors[0])
-    position = graph.operators.pop(op)
-    for value in op.inputs:
-        value.drop_reader(op)
+    position = graph.remove(op)
     rest = inner[0]
     if len(inner) > 1:
         shape = (*inner[0].shape[:-1], *inner[-1].shape[1:])

@@ -200,9 +200,11 @@ class Graph:
             value.consumers.append(op)
         self.operators[op] = position
 
-    def remove(self, op: Op) -> None:
-        """Remove an operator whose outputs have no readers."""
-        del self.operators[op]
+    def remove(self, op: Op) -> int:
+        """Remove an operator, which then reads nothing; return its position."""
+        for value in op.inputs:
+            value.drop_reader(op)
+        return self.operators.pop(op)
 
     def replace(self, chain: list[Op], merged: Op) -> None:
         """Replace a chain of operators, in the order they ran, by ``merged``."""
@@ -214,7 +216,6 @@ class Graph:
     def bypass(self, op: Op) -> None:
         """Remove ``op`` as if it were an identity: its consumers read its first input instead."""
         source, result = op.inputs[0], op.output
-        source.drop_reader(op)
         for consumer in result.consumers:
             consumer.replace_input(result, source)
             source.consumers.append(consumer)

@@ -54,9 +54,7 @@ def _split_bilinear(graph: Graph, op: Op) -> None:
     arguments = {"input1": first, "input2": second}
     outer = Op(op.name, None, arguments, op.call, op.occurrence, [first, second])
     outer.outputs = [Value((*first.shape[:-1], width), first.dtype, producer=outer)]
-    for value in op.inputs:
-        value.drop_reader(op)
-    position = graph.operators.pop(op)
+    position = graph.remove(op)
     op.arguments = {"input": outer.output, "weight": weight, "bias": bias, "form": form}
     op.inputs = [value for value in (outer.output, weight, bias) if value is not None]
     graph.insert(outer, position)
@@ -77,17 +75,15 @@ def _split(graph: Graph, op: Op, weights: list[tuple[Value, Value | None]]) -> N
     source: Value = op["input"]
     if source.constant or any(weight.name is None for weight, _ in weights):
         return
-    position = graph.operators.pop(op)
+    position = graph.remove(op)
     gone = {value for pair in weights for value in pair if value is not None}
-    for value in (source, *gone):
-        value.drop_reader(op)
     op.inputs = [value for value in op.inputs if value is not source and value not in gone]
     for weight, bias in weights:
         arguments = {"input": source, "weight": weight, "bias": bias}
         layer = Op("linear", None, arguments, op.call, op.occurrence)
         layer.inputs = [value for value in (source, weight, bias) if value is not None]
         shape = (*source.shape[:-1], weight.shape[0])
-        layer.outputs = [Value(shape, source.dtype, producer=layer, consumers=[op])]
+        layer.outputs = [Value(shape, source.dtype, producer=layer)]
         op.inputs.append(layer.output)
         graph.insert(layer, position)
-    graph.operators[op] = position  # it reads its inputs already
+    graph.insert(op, position)

@@ -198,7 +198,7 @@ def _absorb(context: Context, kept: _Branch, layer: Layer, branch: _Branch) -> b
 def _disconnect(context: Context, branch: _Branch) -> None:
     """Remove the branch and its addition from the graph."""
     parent = branch.parent
-    _remove(context, branch.op)
+    context.graph.remove(branch.op)
     parent.inputs = [value for value in parent.inputs if value is not branch.result]
     context.graph.bypass(parent)
 
@@ -206,14 +206,8 @@ def _disconnect(context: Context, branch: _Branch) -> None:
 def _move(context: Context, kept: _Branch, branch: _Branch) -> None:
     """Move the kept layer to the place of ``branch`` and remove the layer's own addition."""
     parent, layer = kept.parent, kept.op
-    _remove(context, branch.op)
+    context.graph.remove(branch.op)
     parent.inputs = [value for value in parent.inputs if value is not kept.result]
     context.graph.bypass(parent)
     layer.outputs = [branch.result]
     branch.result.producer = layer
-
-
-def _remove(context: Context, op: Op) -> None:
-    for value in op.inputs:
-        value.drop_reader(op)
-    context.graph.remove(op)
