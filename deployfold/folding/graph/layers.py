@@ -111,6 +111,11 @@ def same_bias(one: Op, other: Op) -> bool:
     return other["bias"] is None and one.call.path == other.call.path
 
 
+def places_of(op: Op) -> list[Op]:
+    """The places where the layer at ``op`` runs with one weight and one bias."""
+    return [user for user in op["weight"].consumers if ties(user, op) and same_bias(user, op)]
+
+
 def layer_of(op: Op) -> Layer | str:
     """The layer of the operator ``op``, or the reason why its weight cannot be rewritten."""
     weight: Value = op["weight"]
@@ -153,11 +158,7 @@ def layer_of(op: Op) -> Layer | str:
         or _same_padding_adds(op, geometry),
         functional=bias is None and not _reads_bias(op),
         calls=tuple(
-            dict.fromkeys(
-                (user.call.path, user.name, user.occurrence)
-                for user in weight.consumers
-                if ties(user, op) and same_bias(user, op)
-            )
+            dict.fromkeys((user.call.path, user.name, user.occurrence) for user in places_of(op))
         ),
         form=form,
     )

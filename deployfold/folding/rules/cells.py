@@ -103,7 +103,7 @@ class Cells(Labels):
                 self._fix(read, f"{describe(op)} cannot be changed: {reason}")
             return
         written = self.block(layer.key, op.output.shape[channel_axis(op, op.output)])
-        self._share_scale(("written", layer.weight), written)
+        self.share(("written", layer.weight), written, self.same_scale)
         self.label(op.output, channel_axis(op, op.output), written)
         self.absorbers.append(Absorber(op, written, after=True))
         try:
@@ -118,22 +118,17 @@ class Cells(Labels):
             self._fix(read, f"{describe(op)} reads it twice")
         if layer.shift_barrier:
             self.fixed_offset.append(Demand(read, f"{describe(op)} {layer.shift_barrier}"))
-        self.share(("read", *layer.key), read)
-        self._share_scale(("read", layer.weight), read)
+        # Layers with one weight and different biases need the same scales alone.
+        self.share(("read", *layer.key), read, self.same)
+        self.share(("read", layer.weight), read, self.same_scale)
         self.absorbers.append(Absorber(op, read, after=False))
-
-    def _share_scale(self, owner: object, cells: Indices) -> None:
-        """Require one scale of all that a weight reads, or writes, beside different biases."""
-        first = self.blocks.setdefault(owner, cells)
-        if first is not cells:
-            self.same_scale.append((first, cells))
 
     def _follow_affine_layer(self, affine_layer: AffineLayer, op: Op) -> None:
         source, result = op.inputs[0], op.output
         read = self.along(source, affine_layer.channel_axis(source), affine_layer.name)
         written = self.block(affine_layer, result.shape[affine_layer.channel_axis(result)])
         self.label(result, affine_layer.channel_axis(result), written)
-        self.share(("read", affine_layer), read)
+        self.share(("read", affine_layer), read, self.same)
         self.read.setdefault(affine_layer, read)
         self.written.setdefault(affine_layer, written)
         if affine_layer.reason is None and affine_layer.editable:
@@ -167,8 +162,7 @@ class Cells(Labels):
         """Begin new cells that have the scales of the old ones, and no offset."""
         labels = labels.nan_to_num(nan=FIXED)
         old = self.ids(labels)
-        new = np.arange(self.count, self.count + len(old))
-        self.count += len(old)
+        new = self.new(len(old))
         self.same_scale.append((new, old))
         self.fixed_offset.append(Demand(new, f"{describe(op)} computes it: {NEVER_SHIFTED}"))
         places = torch.searchsorted(torch.from_numpy(old), labels.long())
@@ -217,8 +211,7 @@ class Cells(Labels):
         unique, inverse = torch.unique(
             torch.cat([rows, torch.stack(numbers)]), dim=1, return_inverse=True
         )
-        new = np.arange(self.count, self.count + unique.shape[1])
-        self.count += unique.shape[1]
+        new = self.new(unique.shape[1])
         inputs = [row.long().numpy() for row in unique[: len(parts)]]
         for cells in inputs:
             known = cells != PADDING  # padding zeros fit any scale

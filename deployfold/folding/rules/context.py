@@ -10,7 +10,7 @@ import torch
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.aliases import overwriting, read_by_others
 from deployfold.folding.graph.graph import Graph, Op, Value, has_hooks
-from deployfold.folding.graph.layers import Layer, is_layer, layer_of, same_bias, ties
+from deployfold.folding.graph.layers import Layer, is_layer, layer_of, places_of, same_bias, ties
 from deployfold.folding.operators.links import Link
 from deployfold.folding.operators.partial import NotSeparable
 from deployfold.folding.operators.table import links_of
@@ -193,7 +193,7 @@ class Context:
             if isinstance(target, AffineLayer):
                 places, where = target.sites, target.name
             else:
-                places, where = self._places(first.op), target[0]
+                places, where = places_of(first.op), target[0]
                 if first.affine.constant:
                     self.check_takes_bias(first.op)
             if {request.op for request in asked} != set(places) or len(asked) != len(places):
@@ -216,11 +216,6 @@ class Context:
         return chosen
 
     @staticmethod
-    def _places(op: Op) -> list[Op]:
-        """The places where the layer at ``op`` runs with one weight and one bias."""
-        return [user for user in op["weight"].consumers if ties(user, op) and same_bias(user, op)]
-
-    @staticmethod
     def _tied(op: Op) -> list[Op]:
         """The layers that have the weight of the layer at ``op``, and another bias."""
         return [
@@ -238,7 +233,7 @@ class Context:
             return
         if layer.kind == "deform_conv":
             raise CannotFold(f"{describe(op)} has no bias, and its forward passes it none")
-        for place in self._places(op):
+        for place in places_of(op):
             if place not in self._rewritable:
                 module = place.call.module
                 self._rewritable[place] = cannot_rewrite(module, place.name, place.occurrence)

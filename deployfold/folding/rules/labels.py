@@ -77,18 +77,23 @@ class Labels:
         shape[axis] = -1
         self.labels[value] = torch.from_numpy(cells).double().reshape(shape)
 
+    def new(self, size: int) -> Indices:
+        """Begin so many cells."""
+        cells = np.arange(self.count, self.count + size)
+        self.count += size
+        return cells
+
     def block(self, owner: object, size: int) -> Indices:
         """The cells that a layer writes, which are the same at every place where the layer runs."""
         if owner not in self.blocks:
-            self.blocks[owner] = np.arange(self.count, self.count + size)
-            self.count += size
+            self.blocks[owner] = self.new(size)
         return self.blocks[owner]
 
-    def share(self, owner: object, cells: Indices) -> None:
-        """Require that a layer reads the same cells at every place where the layer runs."""
+    def share(self, owner: object, cells: Indices, pairs: list[tuple[Indices, Indices]]) -> None:
+        """Add to ``pairs`` these cells and the first ones that were given for ``owner``."""
         first = self.blocks.setdefault(owner, cells)
         if first is not cells:
-            self.same.append((first, cells))
+            pairs.append((first, cells))
 
     def along(self, value: Value, axis: int, reader: str) -> Indices:
         """Merge the cells along all other axes; return one cell a position on ``axis``."""
