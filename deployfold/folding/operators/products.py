@@ -26,7 +26,7 @@ def attends(op: Op) -> list[Link]:
                 route = Aligned(values, op.output, frozenset({axis}))
                 return [Link(op.output, ((values, route, 1.0),))]
     if len(op.variable) == 1:
-        unread(op)
+        return unread(op)
     raise NotSeparable("neither factor is a softmax over the axis that the product sums")
 
 
@@ -92,7 +92,7 @@ def unread(op: Op) -> list[Link]:
         value for value in op.inputs if "beta" not in op.arguments or value is not op["self"]
     ]
     if not any(value.constant for value in factors):
-        multiplies_two(op)
+        return multiplies_two(op)
     if any(value.constant and value.name is None for value in factors):
         raise NotSeparable("it multiplies by a tensor that the forward computes")
     raise NotSeparable(

@@ -63,6 +63,8 @@ class Flow:
         outer = [one.names for one in self.nodes if isinstance(one, (ast.Global, ast.Nonlocal))]
         self._local = (stored | own).difference(*outer)
         self._functions = [item for item in self.nodes if isinstance(item, _Functions)]
+        first = next(iter(self._functions), None)
+        self._results = returned_by(first if isinstance(first, ast.Lambda) else self._tree)
         assigned = [item for item in self.nodes if isinstance(item, ast.Assign)]
         inner = [item for item in self._functions[1:] if isinstance(item, ast.FunctionDef)]
         self.named: dict[str, ast.AST] = {
@@ -88,9 +90,7 @@ class Flow:
     @property
     def returned(self) -> Kind:
         """The kind of what the function returns or yields."""
-        first = next(iter(self._functions), None)
-        own = returned_by(first if isinstance(first, ast.Lambda) else self._tree)
-        return union(map(self.kind, own))
+        return union(map(self.kind, self._results))
 
     @cached_property
     def filled(self) -> set[str]:
