@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -136,11 +137,15 @@ def wanted_engines(directory: Path) -> tuple[Wanted, ...]:
         UsageError: the kit is damaged, or another version of deployfold wrote it.
     """
     path = directory / FINISH_JSON
-    data = parse_versioned(path.read_bytes(), str(path), "kit", (SCHEMA,))
     try:
-        return _WANTED.validate_python(data.get("engines"))
+        return _WANTED.validate_python(_plan(path).get("engines"))
     except ValueError as error:
         raise _damaged(path, error) from error
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    """The content of a kit's JSON."""
+    return parse_versioned(path.read_bytes(), str(path), "kit", (SCHEMA,))
 
 
 def read_kit(directory: Path) -> Kit:
@@ -152,14 +157,14 @@ def read_kit(directory: Path) -> Kit:
     """
     path = directory / FINISH_JSON
     try:
-        data = parse_versioned(path.read_bytes(), str(path), "kit", (SCHEMA,))
+        data = _plan(path)
         files = {
             Precision(name): [_checked(directory, part) for part in parts]
             for name, parts in data["onnx"].items()
         }
         onnx = {precision: paths[0] for precision, paths in files.items()}
         reference = _checked(directory, data["reference"])
-        wanted = wanted_engines(directory)
+        wanted = _WANTED.validate_python(data.get("engines"))
         given, expected = read_reference(reference)
         inputs = dict(zip(data["inputs"], given, strict=True))
         outputs = dict(zip(data["outputs"], expected, strict=True))
